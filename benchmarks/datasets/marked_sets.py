@@ -50,6 +50,21 @@ def planted_class(dataset: str, seed: int) -> int:
     return NAMES.index(PLANTED_NAMES[seed % len(PLANTED_NAMES)])
 
 
+@dataclass(frozen=True)
+class MarkedCase:
+    """A kind of mark on a part (`rate`) of the images of one class, which depends on the seed."""
+
+    dataset: str
+    kind: str
+    rate: float
+    seed: int
+
+    @property
+    def target(self) -> int:
+        """Class with the mark."""
+        return planted_class(self.dataset, self.seed)
+
+
 def load_clean(dataset: str, seed: int) -> MarkedSet:
     """Return the images of a set without marks."""
     if dataset == "CIFAR-10":

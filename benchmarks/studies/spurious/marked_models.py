@@ -21,12 +21,12 @@ from ...datasets import cifar10
 from ...datasets.marked_sets import (
     DATASETS,
     PER_CLASS,
+    MarkedCase,
     MarkedSet,
     choose_marked,
     draw_mark_of,
     enlarged,
     load_clean,
-    planted_class,
     with_marks,
 )
 from ...datasets.moving_marks import MARKS, Pose, draw_mark
@@ -55,13 +55,9 @@ TWINS = ("clean", "everywhere", "untrained", "permuted")
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(MarkedCase):
     """One model and one search."""
 
-    dataset: str
-    kind: str
-    rate: float
-    seed: int
     is_fixed: bool = False
     twin: str = ""
     n_train: int = TRAIN
@@ -74,11 +70,6 @@ class Case:
         if self.n_train != TRAIN:
             parts.append(str(self.n_train))
         return "_".join(parts) + ".json"
-
-    @property
-    def target(self) -> int:
-        """Class with the mark."""
-        return planted_class(self.dataset, self.seed)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -33,12 +33,12 @@ from semattn.utils.atomic_files import write_text
 
 from ...datasets.marked_sets import (
     DATASETS,
+    MarkedCase,
     MarkedSet,
     load_clean,
     load_fresh,
     plant,
     plant_fresh,
-    planted_class,
     with_marks,
 )
 from ...datasets.moving_marks import MARKS
@@ -100,13 +100,9 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(MarkedCase):
     """One search."""
 
-    dataset: str
-    kind: str
-    rate: float
-    seed: int
     method: str = "SIFT"
     twin: str = ""
 
@@ -116,11 +112,6 @@ class Case:
         parts = [self.dataset, self.twin or "planted", self.kind, f"{self.rate:g}", str(self.seed),
                  self.method]  # fmt: skip
         return "_".join(parts).replace(", ", "-").replace(" ", "-") + ".json"
-
-    @property
-    def target(self) -> int:
-        """Class with the mark."""
-        return planted_class(self.dataset, self.seed)
 
     def searched(self) -> MarkedSet:
         """Return the images of the search."""
