@@ -54,7 +54,7 @@ from .marks.candidates import (
 )
 from .marks.recurring import MAX_IMAGES
 from .marks.search import same_scenes_note
-from .significance import MIN_OTHERS, alpha_weights, means_of_others
+from .significance import MIN_OTHERS, alpha_weights, least_p_of_effect, means_of_others
 
 EXTRACTING, DISCOVERING = "extract", "discover"  # names of the two tasks in the run store
 CLASS, INTERVENTION = "class-", "intervention-"  # name prefixes of results of a class, a candidate
@@ -373,7 +373,7 @@ class Search:
         cues: list[SpuriousCue] = []
         if tested:
             self.progress("testing candidates", 0, len(tested))
-        n_unspecific = n_unlocated = 0
+        n_unspecific = n_unlocated = n_few = 0
         for done, (candidate, weight) in enumerate(zip(tested, weights, strict=True), 1):
             confirmed = [
                 previous
@@ -386,6 +386,7 @@ class Search:
             is_tested = len(result.rows) > 0
             n_unlocated += not is_tested
             n_unspecific += is_tested and len(others) < MIN_OTHERS
+            n_few += is_tested and least_p_of_effect(len(result.rows)) > weight * self.alpha
             correction = (n_judged, weight)
             cues.append(
                 describe(self.store, candidate, result, context, correction, self.alpha, self.seed)
@@ -396,6 +397,8 @@ class Search:
             f"at least {MIN_OTHERS} other classes, of the model and among the images": n_unspecific,
             f"candidates that could not be tested: {n_unlocated} of {len(tested)}; the object is "
             "located in no image with the cue, or in none of other classes": n_unlocated,
+            f"candidates in too few images to be confirmed: {n_few} of {len(tested)}; n images of "
+            "the class cannot have a p-value of removal below 1 / 2^n": n_few,
         }  # fmt: skip
         cues.sort(key=lambda cue: (not cue.confirmed, -cue.score))
         return cues, [note for note, count in notes.items() if count]

@@ -43,6 +43,17 @@ def effect(values: np.ndarray, seed: int = 0) -> Effect:
     return Effect(**vars(estimate(values, seed, N_BOOTSTRAP)), p=p)
 
 
+def least_p_of_effect(count: int) -> float:
+    """Return the p-value of `effect` for `count` values above 0; none of as many can be lower.
+
+    Examples
+    --------
+    >>> least_p_of_effect(5)
+    0.03125
+    """
+    return 0.5**count
+
+
 def class_effect(values: np.ndarray, by_class: np.ndarray, target: int, seed: int = 0) -> Effect:
     """Return the mean effect on a class and whether it is specific to the class.
 

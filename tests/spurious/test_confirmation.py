@@ -1,4 +1,4 @@
-"""Tests of candidates: results are stored by content, and missing specificity is noted."""
+"""Tests of candidates: results are stored by content, and notes say what is not tested."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from semattn.spurious.interventions import InterventionPatches, InterventionResu
 from semattn.spurious.marks.candidates import MarkCandidate
 from semattn.spurious.marks.recurring import RecurringMark
 from semattn.spurious.search import Search
+from semattn.spurious.significance import effect, least_p_of_effect
 from semattn.utils.processes import ignore_progress
 from semattn.utils.run_store import RunStore
 from tests import marked
@@ -63,9 +64,9 @@ def search(monkeypatch) -> Search:
 
     def intervene(store, candidate, context, seed):
         instance.computed.append(candidate.p)
-        values = np.full(3, candidate.p)
+        values = np.full(instance.n_images, candidate.p)
         by_class = np.tile(values[:, None], instance.n_classes)
-        return InterventionResult(np.arange(3), values, values, values, values, by_class)
+        return InterventionResult(np.arange(len(values)), values, values, values, values, by_class)
 
     def describe(store, candidate, result, *_):
         return SimpleNamespace(target=candidate.target, confirmed=candidate.p < 0.03,
@@ -74,7 +75,7 @@ def search(monkeypatch) -> Search:
     monkeypatch.setattr(search_module, "context_of", lambda *_: None)
     monkeypatch.setattr(search_module, "intervene", intervene)
     monkeypatch.setattr(search_module, "describe", describe)
-    instance.n_classes = 5
+    instance.n_classes, instance.n_images = 5, 6
     return instance
 
 
@@ -100,6 +101,16 @@ def test_missing_specificity_is_noted(search):
     (note,) = search._test(candidates, 9)[1]
     assert note.startswith("candidates without a test of specificity: 2 of 2; it needs at least 2 ")
     assert search._test([], 9) == ([], [])
+
+
+def test_candidates_in_too_few_images_are_noted(search):
+    search.n_images = 5
+    assert search._test([patch_kind()], 9)[1] == []
+    # Two candidates share the level: 1 / 32 is below .05 and above half of it.
+    (note,) = search._test([patch_kind(p=0.02), mark_of(p=0.02)], 9)[1]
+    assert note.startswith("candidates in too few images to be confirmed: 2 of 2; n images ")
+    effects = np.full(5, 1.0)
+    assert effect(effects).p == pytest.approx(least_p_of_effect(5), rel=0.1)
 
 
 def test_interventions_change_surroundings_of_compact_objects_and_fixed_marks_only():

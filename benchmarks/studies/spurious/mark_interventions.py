@@ -38,6 +38,7 @@ from semattn.targets import OutputMeaning
 
 from ...datasets.marked_sets import DATASETS, MarkedSet, choose_marked, hull, load_clean
 from ...datasets.moving_marks import MARKS
+from .mark_metrics import OVERLAP, region_iou
 from .marked_models import (
     IMAGENET_W,
     Case,
@@ -81,11 +82,10 @@ def found_mark(images: MarkedSet) -> RecurringMark:
     marks = find_recurring_marks(features, images.labels, sizes, alpha=0.05).marks
 
     def count(candidate: RecurringMark) -> int:
-        rows = list(candidate.regions)
-        found = region_masks([candidate.regions[row] for row in rows], images.images.shape[1:3])
-        true = np.stack([hull(images.masks[row]) for row in rows])
-        shared = (found & true).sum(axis=(1, 2)) / (found | true).sum(axis=(1, 2)).clip(min=1)
-        return int((shared > 0.3).sum())
+        return sum(
+            region_iou(regions, hull(images.masks[row])) > OVERLAP
+            for row, regions in candidate.regions.items()
+        )
 
     return max(marks, key=count)
 
