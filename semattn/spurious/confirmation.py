@@ -16,6 +16,7 @@ from .cue import (
     describe_cue,
     intervention_context,
     intervention_patches,
+    part_off_object,
 )
 from .cue_detector import CandidateCue, candidates_to_arrays
 from .feature_store import FeatureStore
@@ -27,6 +28,8 @@ from .interventions import (
 from .marks.candidates import MarkCandidate, candidates_to_arrays as marks_to_arrays
 from .marks.cue import describe_mark_cue
 from .marks.interventions import intervene_on_mark, mark_patches
+
+MIN_OFF_OBJECT = 1 / 3  # part of the patches of a candidate
 
 AnyCandidate: TypeAlias = CandidateCue | MarkCandidate
 """Candidate of either kind."""
@@ -74,6 +77,19 @@ def _is_same(store: FeatureStore, kind: CandidateCue, mark: MarkCandidate) -> bo
         )
         > candidates.MIN_NEARBY
     )
+
+
+def is_on_object(store: FeatureStore, candidate: AnyCandidate) -> bool:
+    """Return whether most patches of a candidate are on the object or next to it.
+
+    Such a kind of patches is a part of the object, of which a few images show a patch elsewhere or
+    have no located object. A mark on the object is no candidate in the first place.
+    """
+    if isinstance(candidate, MarkCandidate):
+        return False
+    rows = candidate.rows[candidate.candidate.has_cue & candidate.in_class]
+    patches = intervention_patches(store, candidate, rows, store.gather(rows))
+    return part_off_object(patches) < MIN_OFF_OBJECT
 
 
 def context_of(

@@ -286,7 +286,7 @@ def describe_cue(
         model=store.extractor.model, preprocessing=store.extractor.preprocessing,
         keypoint_detector=store.extractor.detector, grid=index.grid,
         cue_images=images_of(store, tested.rows[candidate.has_cue], tested.target),
-        off_object=_part_off_object(patches),
+        off_object=part_off_object(patches),
     )  # fmt: skip
     if not cue.confirmed:
         return cue
@@ -304,7 +304,7 @@ def describe_cue(
     return replace(cue, groups=groups)
 
 
-def _part_off_object(patches: InterventionPatches) -> float:
+def part_off_object(patches: InterventionPatches) -> float:
     """Return the fraction of the patches of a cue that are off the object, in usable images."""
     usable = patches.of(np.flatnonzero(patches.is_usable))
     of_cue = usable.off_object[usable.marks]

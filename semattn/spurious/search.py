@@ -30,6 +30,7 @@ from .confirmation import (
     context_of,
     describe,
     intervene,
+    is_on_object,
     without_duplicates,
 )
 from .cue import SpuriousCue
@@ -259,8 +260,9 @@ class Search:
             candidates: list[AnyCandidate] = [*patch_kinds, *marks]
             frequent = [cue for cue in candidates if cue.p * n_judged < self.alpha]
             is_stronger = [cue.relative_risk >= self.min_relative_risk for cue in frequent]
-            tested = [cue for cue, keep in zip(frequent, is_stronger, strict=True) if keep]
-            tested = without_duplicates(store, sorted(tested, key=lambda cue: cue.p))
+            strong = [cue for cue, keep in zip(frequent, is_stronger, strict=True) if keep]
+            off_object = [candidate for candidate in strong if not is_on_object(store, candidate)]
+            tested = without_duplicates(store, sorted(off_object, key=lambda cue: cue.p))
             cues, test_notes = self._test(tested, n_judged)
         notes = [
             f"classes with {reason} are left out: {self._named(classes)}"
@@ -273,6 +275,12 @@ class Search:
                 0,
                 f"candidates not tested: {is_stronger.count(False)}, which are more frequent in a "
                 f"class, but whose relative risk may be below {self.min_relative_risk:g}",
+            )
+        if len(off_object) < len(strong):
+            notes.insert(
+                0,
+                f"candidates not tested: {len(strong) - len(off_object)}, which are mostly on the "
+                "object or next to it",
             )
         if any(len(candidate.rows) < len(store) for candidate in tested):
             notes.append(PARTLY_COMPARED)

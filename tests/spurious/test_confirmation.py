@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from semattn.grid import PatchGrid
-from semattn.spurious import cue as cue_module, search as search_module
+from semattn.spurious import confirmation, cue as cue_module, search as search_module
 from semattn.spurious.candidates import Candidate
 from semattn.spurious.confirmation import content_number
-from semattn.spurious.cue import _examples, _part_off_object, describe_cue, intervention_patches
+from semattn.spurious.cue import _examples, describe_cue, intervention_patches, part_off_object
 from semattn.spurious.cue_detector import CandidateCue, CueDetector
 from semattn.spurious.interventions import InterventionPatches, InterventionResult, no_result
 from semattn.spurious.marks.candidates import MarkCandidate
@@ -140,9 +140,9 @@ def test_examples_and_the_part_off_the_object_are_those_of_usable_images_first()
     off_object = np.array([[0, 0, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]], bool)
     is_usable = np.array([False, True, False, True])
     patches = InterventionPatches(marks, ~off_object, off_object, is_usable)
-    assert _part_off_object(patches) == 3 / 4
+    assert part_off_object(patches) == 3 / 4
     unusable = replace(patches, is_usable=np.zeros(4, bool))
-    assert np.isnan(_part_off_object(unusable))
+    assert np.isnan(part_off_object(unusable))
 
     images = np.zeros((4, 8, 8, 3), np.uint8)
     store = SimpleNamespace(
@@ -155,6 +155,26 @@ def test_examples_and_the_part_off_the_object_are_those_of_usable_images_first()
     examples = _examples(store, detector, np.arange(4), values, patches, no_result(0))
     assert [example.name for example in examples] == ["3", "1", "0", "2"]
     assert np.array_equal(examples[0].off_object, off_object[3].reshape(2, 2))
+
+
+def test_a_kind_of_patches_that_is_mostly_on_the_object_is_a_part_of_it(monkeypatch):
+    asked = []
+
+    def patches(n_off_object: int) -> InterventionPatches:
+        marks = np.tile(np.arange(9) < 8, (2, 1))
+        off_object = np.tile(np.arange(9) < n_off_object, (2, 1))
+        return InterventionPatches(marks, ~off_object, off_object, np.array([True, False]))
+
+    def is_part(n_off_object: int) -> bool:
+        monkeypatch.setattr(
+            confirmation, "intervention_patches", lambda *args: patches(n_off_object)
+        )
+        return confirmation.is_on_object(store, patch_kind())
+
+    store = SimpleNamespace(gather=lambda rows: asked.append(rows.tolist()))
+    assert [is_part(count) for count in (0, 2, 3, 8)] == [True, True, False, False]
+    assert asked == [[0, 1]] * 4  # the images of the class that show it
+    assert not confirmation.is_on_object(store, mark_of())
 
 
 def test_the_part_off_the_object_is_that_of_the_tested_patches(monkeypatch):

@@ -338,6 +338,14 @@ def test_a_cue_whose_images_have_no_located_object_is_not_tested(model, pairs, m
     assert nothing.notes[1:] == (f"candidates that could not be tested: 1 of 1; {UNLOCATED}",)
 
 
+def test_a_kind_of_patches_on_the_object_is_not_tested(model, pairs, monkeypatch):
+    monkeypatch.setattr("semattn.spurious.search.find_mark_candidates", lambda *_: ([], 0, 0))
+    monkeypatch.setattr("semattn.spurious.confirmation.MIN_OFF_OBJECT", 1.01)
+    nothing = discover_spurious(model, pairs, class_names=NAMES, preprocessing=planted.OWN)
+    assert not nothing.cues
+    assert "candidates not tested: 1, which are mostly on the object or next to it" in nothing.notes
+
+
 def test_the_error_for_a_single_predicted_class_names_prediction(model, pairs):
     red = [pixels for pixels, label in pairs if label == 0]
     with pytest.raises(SemattnError, match="red only .*the class that the model predicts"):
