@@ -7,7 +7,7 @@ mark on half of every class, a mark that the model was not trained with, permute
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -84,15 +84,19 @@ def cases() -> Iterator[Case]:
             for dataset in DATASETS:
                 yield from (Case(dataset, kind, rate, seed) for kind in MARKS)
         for dataset in DATASETS:
-            yield from (
-                Case(dataset, kind, RATES[0], seed, twin=twin)
-                for twin, kind in zip(TWINS, MARKS, strict=True)
-            )
+            yield from twins(partial(Case, dataset, seed=seed))
         yield from (Case(DATASETS[0], kind, RATES[0], seed, is_fixed=True) for kind in MARKS)
     for seed in MORE_SEEDS:
         more = partial(Case, DATASETS[0], seed=seed, n_train=MORE_TRAIN)
         yield from (more(kind, rate) for rate in RATES for kind in MARKS)
         yield from (more(kind, RATES[0], is_fixed=True) for kind in MORE_FIXED)
+        yield from twins(more)
+
+
+def twins(case: Callable[..., Case]) -> Iterator[Case]:
+    """Yield the twins of a set and a seed, each with another mark."""
+    for twin, kind in zip(TWINS, MARKS, strict=True):
+        yield case(kind, RATES[0], twin=twin)
 
 
 def mark(images: MarkedSet, case: Case, is_marked: np.ndarray, seed: int) -> MarkedSet:
