@@ -18,6 +18,7 @@ import pytest
 from semattn.spurious import (
     Search,
     candidates as candidates_of,
+    confirmation,
     discover_spurious,
     feature_store,
     save_discovery,
@@ -41,8 +42,12 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def _small_sample(monkeypatch):
-    """Fit the projection to three images, so that most edits do not change it."""
+    """Fit the projection to three images, so that most edits do not change it.
+
+    Candidates on the object are tested as well: these pictures have no others.
+    """
     monkeypatch.setattr(feature_store, "SAMPLED", 3)
+    monkeypatch.setattr(confirmation, "MIN_OFF_OBJECT", 0.0)
 
 
 @pytest.fixture
